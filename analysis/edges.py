@@ -40,7 +40,7 @@ from .inference.circuits import cmd, cpr, faithful, simultaneous
 from .inference.estimates import LEVEL, Estimate, estimate, interval
 from .inference.families import groups
 from .inference.tables import GROUP
-from .inference.verdicts import critical_value, judge
+from .inference.verdicts import critical_values_of, judge
 
 EFFECTS = {
     **GROUP,
@@ -93,7 +93,7 @@ def effects_of(
 def _effects(effects: Effects) -> pd.DataFrame:
     found = estimate(effects.gain, effects.gap)
     low, high = interval(found, seeds=found.has_seeds)
-    judged = judge(found, critical_value(found), np.zeros(len(found.n), int), seeds=found.has_seeds)
+    judged = judge(found, critical_values_of(found), np.zeros(len(found.n), int), seeds=found.has_seeds)
     return pd.DataFrame(
         {
             **{name: [item[at] for item in effects.items] for at, name in enumerate(EDGE)},

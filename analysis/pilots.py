@@ -69,6 +69,10 @@ class Pilot:
     spreads: tuple[Spread, ...]
     gaps: tuple[Gap, ...]
     """At the first and the last checkpoint, and at `step`."""
+    influence: Float[np.ndarray, "place prompt"]
+    """Of each prompt on recovered, mean over runs: all heads of the first checkpoint, then of the next."""
+    at: int
+    """Where the heads of `step` begin in it."""
     flips: dict[tuple[int, int], float]
     """For two neighbouring checkpoints, the share of prompts whose logit difference changes sign."""
 
@@ -126,7 +130,10 @@ def _pilot(name: str, own: Sequence[PatchJob], site: str, common: Sequence[int],
         for at, (before, after) in enumerate(zip(common, common[1:], strict=False))
     }
     gaps = tuple(_gap(found, at) for at in sorted({common[0], step, common[-1]}))
-    return Pilot(name, step, n, len(found), len(heads) * len(common), tuple(spreads), gaps, flips)
+    every = np.concatenate([np.mean([influences(one, at)[1] for one in found], axis=0) for at in common])
+    every = np.nan_to_num(every, posinf=0.0, neginf=0.0)  # from a gap that is exactly zero
+    at = common.index(step) * len(heads)
+    return Pilot(name, step, n, len(found), len(every), tuple(spreads), gaps, every, at, flips)
 
 
 def influences(one: Site, step: int) -> tuple[Float[np.ndarray, " head"], Float[np.ndarray, "head prompt"]]:

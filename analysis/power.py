@@ -1,9 +1,9 @@
 """How many prompts and seeds detect how large an effect: `python -m mi_sweeps.analysis.power OUTPUT [SWEEP ...]`.
 
 A small finished sweep, the pilot, shows how much prompts and seeds vary, and so how wide intervals will be with more or
-fewer of them. Intervals are those of `inference` with two conservative simplifications: prompts vary alike in all
-seeds, and simultaneous intervals use Bonferroni's bound. The standard deviations are estimates too: with 96 prompts to
-about 7% (one standard error), with three seeds to about half.
+fewer of them. Intervals are those of `inference`, except that prompts vary alike in all seeds, which is conservative.
+Critical values for all places at once are the median over samples of the pilot's prompts. The standard deviations are
+estimates too: with 96 prompts to about 7% (one standard error), with three seeds to about half.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 from scipy import optimize, stats
@@ -23,8 +24,9 @@ from scipy import optimize, stats
 from ..counting import counted
 from ..errors import UserError
 from . import folder
-from .inference.estimates import LEVEL, criticals
-from .inference.verdicts import DELTA, seed_part
+from .inference.estimates import LEVEL
+from .inference.estimates import criticals as of_one_place
+from .inference.verdicts import DELTA, critical_values, seed_part
 from .pilots import SHARE, Gap, Pilot, Spread, pilots
 
 PROMPTS = (12, 24, 48, 96, 240)
@@ -33,6 +35,8 @@ CHANGES = (0.02, 0.04, 0.08)
 """Changes of a win rate."""
 POWER = 0.8
 """Chance of detecting an effect."""
+SAMPLES = 9
+"""Of a pilot's prompts, for each number of prompts."""
 LISTED = 12
 """Heads to list at most: those that vary most."""
 
@@ -54,7 +58,7 @@ class Precision:
     """Smallest recovered that is shown to exceed DELTA, at all places at once, with probability POWER."""
 
 
-def precision(prompts: float, seeds: float, n: int, runs: int, places: int) -> Precision:
+def precision(prompts: float, seeds: float, n: int, runs: int, critical: float) -> Precision:
     """Compute the width of intervals.
 
     Args:
@@ -62,15 +66,14 @@ def precision(prompts: float, seeds: float, n: int, runs: int, places: int) -> P
         seeds: standard deviation between seeds; NaN if unknown.
         n: number of prompts.
         runs: number of seeds.
-        places: number of places judged together.
+        critical: simultaneous critical value of all places that are judged together (`of_pilot`, `of_places`).
     """
     of_prompts, of_seeds = np.array([prompts**2 / n]), np.array([seeds**2 / runs if runs > 1 else np.nan])
     freedom = np.array([runs - 1.0])
     both_known = bool(np.isfinite(of_seeds[0]))
     alone = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1) * math.sqrt(of_prompts[0]))
-    over_prompts, over_seeds, _ = criticals(of_prompts, np.array([n]), of_seeds, freedom)
+    over_prompts, over_seeds, _ = of_one_place(of_prompts, np.array([n]), of_seeds, freedom)
     both = math.sqrt(over_prompts[0] ** 2 * of_prompts[0] + over_seeds[0] ** 2 * of_seeds[0]) if both_known else np.nan
-    critical = float(stats.t.ppf(1 - (1 - LEVEL) / 2 / places, n - 1))
     extra = float(seed_part(of_seeds, freedom, np.zeros(1, int), critical)[0]) if both_known else 0.0
     all_places = math.sqrt(critical**2 * of_prompts[0] + extra)
     known = np.nan_to_num(of_seeds[0])
@@ -81,8 +84,26 @@ def precision(prompts: float, seeds: float, n: int, runs: int, places: int) -> P
     return Precision(n, runs, alone, both, all_places, detectable)
 
 
+def of_pilot(influence: Float[np.ndarray, "place prompt"], place: int, n: int) -> float:
+    """The simultaneous critical value of one place with n prompts like those of a pilot."""
+    random = np.random.default_rng(n)
+    samples = (influence[:, random.integers(0, influence.shape[1], n)] for _ in range(SAMPLES))
+    return float(np.median([_critical(rows)[place] for rows in samples]))
+
+
+def of_places(places: int, n: int) -> float:
+    """The simultaneous critical value of unrelated places with n prompts, whose effects are normal."""
+    return float(np.median(_critical(np.random.default_rng(n).standard_normal((places, n)))))
+
+
+def _critical(rows: Float[np.ndarray, "place prompt"]) -> Float[np.ndarray, " place"]:
+    return critical_values(rows - rows.mean(axis=1, keepdims=True), np.full(len(rows), rows.shape[1]))
+
+
 def noncentrality(critical: float, freedom: float) -> float:
     """Effect in standard errors at which a t-test with this critical value rejects with probability POWER."""
+    if math.isinf(critical):
+        return math.inf
     return float(
         optimize.brentq(lambda far: stats.nct.sf(critical, freedom, far) - POWER, 0.0, 10.0 + 3.0 * critical, xtol=1e-6)
     )
@@ -126,7 +147,9 @@ def tables(pilot: Pilot, head: str | None = None) -> Iterator[Table | str]:
         yield table
         yield ""
         what = f"head {named[0].name}" + ("" if head else ", which varies most")
-        yield from of_heads(named[0].prompts, named[0].seeds, pilot.places, what)
+        place = pilot.at + pilot.spreads.index(named[0])
+        criticals = [of_pilot(pilot.influence, place, n) for n in PROMPTS]
+        yield from of_heads(named[0].prompts, named[0].seeds, pilot.places, criticals, what)
     yield from of_gaps(pilot.gaps)
     if pilot.flips:
         shares = np.array(list(pilot.flips.values()))
@@ -139,13 +162,17 @@ def tables(pilot: Pilot, head: str | None = None) -> Iterator[Table | str]:
         )
 
 
-def of_heads(prompts: float, seeds: float, places: int, what: str) -> Iterator[Table | str]:
-    """Yield half-widths for prompts × seeds."""
+def of_heads(prompts: float, seeds: float, places: int, criticals: Sequence[float], what: str) -> Iterator[Table | str]:
+    """Yield half-widths for prompts × seeds.
+
+    Args:
+        criticals: simultaneous critical values of all places, for each of PROMPTS.
+    """
     yield f"Half of the 95% interval of recovered: {what}"
     table = _table("prompts", "seeds", "prompts alone", "and seeds", f"{places} places at once", "detectable")
-    for n in PROMPTS:
+    for n, critical in zip(PROMPTS, criticals, strict=True):
         for runs in SEEDS if math.isfinite(seeds) else SEEDS[:1]:
-            one = precision(prompts, seeds, n, runs, places)
+            one = precision(prompts, seeds, n, runs, critical)
             table.add_row(str(n), str(runs), *map(_number, (one.of_prompts, one.of_both, one.of_all, one.detectable)))
     yield table
     yield (
@@ -255,7 +282,8 @@ def _parts(options: argparse.Namespace, damaged: list[str]) -> Iterator[Table | 
     if options.prompt_sd is not None:
         seeds = math.nan if options.seed_sd is None else options.seed_sd
         what = f"standard deviations {options.prompt_sd:g} and {_number(seeds)}"
-        yield from of_heads(options.prompt_sd, seeds, options.places, what)
+        criticals = [of_places(options.places, n) for n in PROMPTS]
+        yield from of_heads(options.prompt_sd, seeds, options.places, criticals, what)
     if options.gap is not None:
         yield from of_gaps([Gap(None, options.gap, options.gap_sd, 10**9)])
     if options.discordant is not None:

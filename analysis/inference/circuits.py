@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .estimates import Estimate, Places, estimate, fieller
-from .verdicts import few, largest, seed_part
+from .verdicts import critical_values, few, seed_part
 
 FAITHFUL = 0.2
 """Tolerance for F around 1, and for F(C without K) around F(M without K)."""
@@ -92,7 +92,7 @@ def simultaneous(found: Estimate, checkpoint: Int[np.ndarray, " place"]) -> tupl
         checkpoint: the checkpoint of each place, as any number.
     """
     n = np.where(few(found.n), 0, found.n)
-    critical = largest(np.nan_to_num(found.influence, posinf=0.0, neginf=0.0), n)
+    critical = critical_values(np.nan_to_num(found.influence, posinf=0.0, neginf=0.0), n)
     extra: Places | float = 0.0
     if found.has_seeds:
         extra = seed_part(found.seed_variance, found.seed_freedom, checkpoint, critical)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 
 from .estimates import between_runs
 from .families import Family, Place
-from .verdicts import few, largest, seed_part
+from .verdicts import critical_values, few, seed_part
 
 
 class Course(Enum):
@@ -159,7 +159,7 @@ def _halves(family: Family, matters: Bool[np.ndarray, "checkpoint place"]) -> _H
     n = np.concatenate([n, n[-1:]])
     there = ~np.isnan(contrasts)
     rows = np.where(there[..., None], spread, 0.0).reshape(-1, spread.shape[-1])
-    critical = largest(rows, np.where(there.ravel() & ~few(n.ravel()), n.ravel(), 0))
+    critical = critical_values(rows, np.where(there.ravel() & ~few(n.ravel()), n.ravel(), 0))
     extra = np.zeros_like(contrasts)
     if family.seeds:
         seeds, freedom = between_runs(between.reshape(len(family.jobs), -1), [job.setting for job in family.jobs])
@@ -167,5 +167,5 @@ def _halves(family: Family, matters: Bool[np.ndarray, "checkpoint place"]) -> _H
         extra = seed_part(seeds, freedom, checkpoint, critical).reshape(contrasts.shape)
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = (spread**2).sum(axis=-1) * n / (n - 1)
-        half = np.sqrt(critical**2 * variance + extra)
+        half = np.sqrt(critical.reshape(variance.shape) ** 2 * variance + extra)
         return _Halves(contrasts[:-1], half[:-1], contrasts[-1] < -half[-1])

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from .estimates import Estimate, Places, between_runs, fieller, quantile
 from .families import Family, PatchJob, Place
-from .verdicts import DELTA, few, largest, seed_part
+from .verdicts import DELTA, critical_values, few, seed_part
 
 
 class Comparison(Enum):
@@ -81,7 +81,7 @@ def difference(first: Family, second: Family) -> Difference | None:
     middle = other.recovered[rows[1]] - one.recovered[rows[0]]
     pairs = _pairs(first.jobs, second.jobs)
     between, freedom, seeds = _between(one, other, rows, pairs)
-    critical = largest(influence, np.where(np.isnan(middle) | few(n), 0, n))
+    critical = critical_values(influence, np.where(np.isnan(middle) | few(n), 0, n))
     checkpoint = np.repeat(np.arange(len(steps)), len(places))
     together = _correlation((first, second), rows)
     extra = seed_part(between, freedom, checkpoint, critical) if seeds else np.zeros(len(n))

@@ -17,7 +17,7 @@ from ..frames import sound
 from ..prompts import AttributionValues, Site, attribution_values, read, sites_by_prompt, wins_by_prompt
 from ..summaries import APPROXIMATE
 from .estimates import Estimate, Places, estimate, interval, mean_interval, of_means
-from .verdicts import Judged, critical_value, judge, judge_means
+from .verdicts import Judged, critical_values_of, judge, judge_means
 
 Place = tuple[int, int | None, str | None]
 """Layer, head, position."""
@@ -122,18 +122,18 @@ class Family:
         return self._judge(False) if self.seeds else self.judged
 
     @cached_property
-    def critical(self) -> float:
-        """Simultaneous critical value of its verdicts, in standard errors over prompts."""
-        return critical_value(self.estimate)
+    def critical(self) -> Places:
+        """Simultaneous critical values of its verdicts, in standard errors over prompts."""
+        return critical_values_of(self.estimate)
 
     def _judge(self, seeds: bool) -> Judged:
         if self.is_estimate:  # estimated, not patched: no conclusions
             nothing = np.full(len(self.estimate.n), np.nan)
-            return Judged(np.where(self.estimate.has_gap, 2, 3), nothing, nothing, float("nan"), seeds)
+            return Judged(np.where(self.estimate.has_gap, 2, 3), nothing, nothing, seeds)
         if self.gain is not None:
             return judge(self.estimate, self.critical, self.checkpoint, seeds=seeds)
         nothing = np.full(len(self.estimate.n), np.nan)
-        return Judged(judge_means(self.estimate), nothing, nothing, float("nan"), True)
+        return Judged(judge_means(self.estimate), nothing, nothing, True)
 
     @cached_property
     def interval(self) -> tuple[Places, Places]:

@@ -1,8 +1,8 @@
 """Means over prompts and runs, and correlations over prompts, with pointwise and simultaneous intervals.
 
 Does for plain values what `estimates` and `verdicts` do for ratios: each prompt's influence on a result is averaged
-over runs, because they share their prompts; simultaneous critical values come from `verdicts.largest`; the variance of
-seeds is added in quadrature.
+over runs, because they share their prompts; simultaneous critical values are those of verdicts; the variance of seeds
+is added in quadrature.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from .differences import Comparison
 from .estimates import Places, between_runs, criticals
-from .verdicts import DELTA, few, largest, seed_part
+from .verdicts import DELTA, critical_values, few, seed_part
 
 Values = Float[np.ndarray, "run place prompt"]
 
@@ -118,7 +118,7 @@ def _interval(
     over_prompts, over_seeds, own = criticals(prompts, n, variance, freedom)
     half = np.sqrt(over_prompts**2 * prompts + over_seeds**2 * own)
     tested = np.where(few(n) | np.isnan(value), 0, n)
-    critical = largest(rows, tested)
+    critical = critical_values(rows, tested)
     seeds = bool(np.isfinite(variance).any())
     extra = seed_part(variance, freedom, checkpoint, critical) if seeds else 0.0
     with np.errstate(invalid="ignore"):

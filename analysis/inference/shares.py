@@ -27,7 +27,7 @@ from ..frames import Frames
 from .estimates import Estimate, Places, estimate, interval
 from .families import PatchJob, groups
 from .tables import GROUP
-from .verdicts import Judged, critical_value, judge
+from .verdicts import Judged, critical_values_of, judge
 
 KINDS = ("activation", "weights", "shapley")
 COMPONENT = {"component": "string", "layer": "Int64", "head": "Int64"}
@@ -113,7 +113,7 @@ class Shares:
         return interval(found, seeds=seeds or self.drawn is not None)
 
     def _judge(self, found: Estimate, seeds: bool) -> Judged:
-        return judge(found, critical_value(found), self.checkpoint, seeds=seeds or self.drawn is not None)
+        return judge(found, critical_values_of(found), self.checkpoint, seeds=seeds or self.drawn is not None)
 
     @property
     def checkpoint(self) -> Int[np.ndarray, " piece"]:

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 from ..prompts import Site
 from .estimates import between_runs, estimate, interval
 from .families import Family, PatchJob, family
-from .verdicts import few, largest, seed_part
+from .verdicts import critical_values, few, seed_part
 
 TRANSFORMED, ADDED = 0.8, 0.5
 """Thresholds of T for the two answers."""
@@ -188,7 +188,7 @@ def _changed(both: Family) -> tuple[Bool[np.ndarray, " place"], Bool[np.ndarray,
     spread = np.nan_to_num(influence[1] - influence[0])
     change = sign * (gain[1] - gain[0])
     n = found.n.reshape(2, size).min(axis=0)
-    critical = largest(spread, np.where(np.isnan(change) | few(n), 0, n))
+    critical = critical_values(spread, np.where(np.isnan(change) | few(n), 0, n))
     extra = np.zeros(size)
     if both.seeds:
         of_run = found.gain_of_run.reshape(len(both.jobs), 2, size)

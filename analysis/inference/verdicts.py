@@ -1,9 +1,9 @@
 """Decides which of many places matter, with verdicts that hold for all of them at once.
 
 A page shows 16 or 144 heads at 27 checkpoints, so some separate 95% intervals are wrong on every page. Here the chance
-that any verdict of a family is wrong is 5%: the critical value is that of the largest |T| over all its places, from a
-multiplier bootstrap (Chernozhukov, Chetverikov & Kato 2013, Ann. Statist. 41) of the prompts' influences. In each draw
-every prompt has one sign, the same at all places, so what places share is not counted twice.
+that any verdict of a family is wrong is 5%, by a bootstrap of the prompts: all places share the prompts of a sample, so
+what places have in common is not counted twice. Each place has its own critical value of |T|. Where a few prompts make
+up most of an effect, |T| has heavier tails than Student's t, and the value is larger.
 
 Seeds are too few to bootstrap: three allow only four distinct sign patterns. Their variance is added in quadrature,
 scaled by Student's t or the family's critical value, whichever is larger. The smallest of many estimated variances is
@@ -17,12 +17,13 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import special, stats
 
-from .estimates import LEVEL, Estimate, Places, fieller
+from .estimates import LEVEL, Estimate, Places, fieller, quantile
 from .holm import holm
 
 DELTA = 0.05
@@ -35,8 +36,12 @@ DISAGREE_BELOW = 0.5
 
 DRAWS = 2000
 SEED = 0
-CHUNK = 256
-"""Places per block: CHUNK × DRAWS numbers are in memory at a time."""
+CHUNK = 64
+"""Places per block: CHUNK × DRAWS numbers fit into a core's cache."""
+LEAST = 5
+"""Prompts. With fewer, a bootstrap has too few distinct samples, and nothing is decided."""
+ROUNDING = 1e-6
+"""A sample does not vary if its variance is below this share of the variance of all prompts."""
 
 
 class Verdict(Enum):
@@ -65,8 +70,6 @@ class Judged:
     low: Places
     """Ends of the simultaneous interval of recovered; NaN where it has none."""
     high: Places
-    critical: float
-    """Critical value in standard errors over prompts, the same for all places."""
     seeds: bool
     """Whether it also holds for other seeds, or only for these runs."""
 
@@ -80,8 +83,8 @@ class Judged:
         return self.verdict == MATTERS
 
 
-def critical_value(found: Estimate) -> float:
-    """The simultaneous critical value for all places, in standard errors over prompts.
+def critical_values_of(found: Estimate) -> Places:
+    """The simultaneous critical value of each place, in standard errors over prompts.
 
     Each place is tested at the nearer of DELTA and -DELTA, since the influences at both are nearly the same. Places
     without a gap count too, because they were examined.
@@ -89,7 +92,7 @@ def critical_value(found: Estimate) -> float:
     nearer = np.where(found.recovered < 0, -DELTA, DELTA) - found.recovered
     with np.errstate(invalid="ignore"):  # from a gap that is exactly zero
         rows = found.influence - np.nan_to_num(nearer)[:, None] * found.gap_influence
-    return largest(np.nan_to_num(rows, posinf=0.0, neginf=0.0), np.where(few(found.n), 0, found.n))
+    return critical_values(np.nan_to_num(rows, posinf=0.0, neginf=0.0), np.where(few(found.n), 0, found.n))
 
 
 def few(n: Int[np.ndarray, " place"]) -> Bool[np.ndarray, " place"]:
@@ -99,11 +102,11 @@ def few(n: Int[np.ndarray, " place"]) -> Bool[np.ndarray, " place"]:
     return n < n.max(initial=0) / 2
 
 
-def judge(found: Estimate, critical: float, checkpoint: Int[np.ndarray, " place"], *, seeds: bool) -> Judged:
+def judge(found: Estimate, critical: Places | float, checkpoint: Int[np.ndarray, " place"], *, seeds: bool) -> Judged:
     """Judges all places of a family at once.
 
     Args:
-        critical: the family's `critical_value`.
+        critical: `critical_values_of` the estimate.
         checkpoint: a number for each place's checkpoint; only equality matters.
         seeds: whether verdicts hold for other prompts and other seeds, or only for other prompts in these runs.
     """
@@ -111,14 +114,15 @@ def judge(found: Estimate, critical: float, checkpoint: Int[np.ndarray, " place"
     extra = (
         seed_part(found.seed_variance, found.seed_freedom, checkpoint, critical) if seeds else np.zeros(len(found.n))
     )
-    beyond = {sign: np.abs(d) > np.sqrt(critical**2 * found.variance(d) + extra) for sign, d in tested.items()}
+    beyond = {sign: np.abs(d) > np.sqrt(np.square(critical) * found.variance(d) + extra) for sign, d in tested.items()}
     low, high = (np.where(few(found.n), np.nan, end) for end in fieller(found, critical, extra, 1.0))
     # A gap that differs from zero at its own checkpoint may do so by chance among all checkpoints.
-    gap_differs = critical**2 * found.gap_variance < 1
+    with np.errstate(invalid="ignore"):  # infinite times zero
+        gap_differs = np.square(critical) * found.gap_variance < 1
     more = gap_differs & ((found.recovered > DELTA) & beyond[1.0] | (found.recovered < -DELTA) & beyond[-1.0])
     less = gap_differs & (np.abs(found.recovered) < DELTA) & beyond[1.0] & beyond[-1.0]
     conditions = [~found.has_gap, few(found.n), more, less]
-    return Judged(np.select(conditions, [UNDEFINED, UNDECIDED, MATTERS, SMALL], UNDECIDED), low, high, critical, seeds)
+    return Judged(np.select(conditions, [UNDEFINED, UNDECIDED, MATTERS, SMALL], UNDECIDED), low, high, seeds)
 
 
 def _tested(found: Estimate) -> dict[float, Places]:
@@ -129,48 +133,68 @@ def _tested(found: Estimate) -> dict[float, Places]:
     return {sign: sign * DELTA - found.recovered for sign in (1.0, -1.0)}
 
 
-def largest(rows: Float[np.ndarray, "row prompt"], n: Int[np.ndarray, " row"]) -> float:
-    """The critical value of the largest |T| over all rows; a row has the influences of its `n` prompts.
+def critical_values(rows: Float[np.ndarray, "row prompt"], n: Int[np.ndarray, " row"]) -> Places:
+    """Critical values of |T|, one per row, that hold for all rows at once.
 
-    Rows of fewer than two prompts are left out; with too few prompts it is infinite. Each draw is studentised by its
-    own variance, because with few prompts the standard error is uncertain too.
+    Prompts are drawn with replacement, the same ones for all rows, and |T| is computed anew in each of DRAWS samples.
+    A row whose 95% quantile of |T| is larger than Student's gets a value that is larger by the same ratio (a balanced
+    bootstrap: Beran 1988, J. Am. Stat. Assoc. 83). Quantiles of |T| are hardly affected by skewness (Hall 1988, J. R.
+    Stat. Soc. B 50), and a row that is hopeless does not hide the others.
+
+    Args:
+        rows: influences of the prompts; they sum to 0 in each row.
+        n: prompts of each row. Rows of fewer than two are not tested.
+
+    Returns:
+        In standard errors; infinite where nothing can be decided.
     """
-    norms = np.sqrt((rows * rows).sum(axis=1))
-    kept = (norms > 0) & (n > 1)
+    squares = (rows * rows).sum(axis=1)
+    kept = (squares > 0) & (n > 1)
+    scale = np.ones(len(rows))
     if not kept.any():
-        return 0.0
-    rows, n = (rows[kept] / norms[kept, None]).astype(np.float32), n[kept]
-    signs = _signs(rows.shape[1])
-    most = np.zeros(DRAWS)
-    for count in np.unique(n):
-        of_count = rows[n == count]
-        share = np.zeros(DRAWS, np.float32)
-        for start in range(0, len(of_count), CHUNK):
-            np.maximum(share, _extent(of_count[start : start + CHUNK] @ signs), out=share)
-        with np.errstate(divide="ignore"):
-            left = np.maximum(1.0 - share.astype(float) ** 2 / count, 0.0)
-            most = np.maximum(
-                most, np.where(left > 1e-6, share / np.sqrt(count / (count - 1) * np.maximum(left, 1e-6)), np.inf)
-            )
-    return float(np.quantile(most, LEVEL, method="higher"))
+        return np.zeros(len(rows))
+    rows, n = (rows[kept] / np.sqrt(squares[kept, None])).astype(np.float32), n[kept]
+    drawn = _samples(rows.shape[1])
+    student, own, most = quantile(n - 1), np.ones(len(rows)), np.zeros(DRAWS)
+    at = int(np.ceil(LEVEL * DRAWS))
+    for start in range(0, len(rows), CHUNK):
+        part = slice(start, start + CHUNK)
+        t = _studentised(rows[part], n[part], drawn)
+        own[part] = np.maximum(np.partition(t, at, axis=1)[:, at] / student[part], 1.0)
+        own[part][n[part] < LEAST] = np.inf
+        bounded = np.isfinite(own[part])
+        if bounded.any():
+            np.maximum(most, (t[bounded] / own[part][bounded, None]).max(axis=0), out=most)
+    scale[kept] = own
+    # It is 0 if all rows are hopeless.
+    return scale * max(float(np.quantile(most, LEVEL, method="higher")), 1.0)
 
 
-def _extent(sums: Float[np.ndarray, "row draw"]) -> Float[np.ndarray, " draw"]:
-    return np.maximum(sums.max(axis=0), -sums.min(axis=0))
+def _studentised(
+    rows: Float[np.ndarray, "row prompt"], n: Int[np.ndarray, " row"], drawn: Float[np.ndarray, "prompt draw"]
+) -> Float[np.ndarray, "row draw"]:
+    """|T| of each row, whose squares sum to 1, in each sample; infinite where the sample does not vary."""
+    total, count = rows @ drawn, n[:, None].astype(np.float32)
+    spread = (rows * rows) @ drawn - total * total / count
+    t = np.abs(total) / np.sqrt(np.maximum(spread, ROUNDING) * count / (count - 1))
+    return np.where(spread > ROUNDING, t, np.inf)
 
 
-def seed_part(variance: Places, freedom: Places, checkpoint: Int[np.ndarray, " place"], critical: float) -> Places:
+def seed_part(
+    variance: Places, freedom: Places, checkpoint: Int[np.ndarray, " place"], critical: Places | float
+) -> Places:
     """The seeds' part of each squared half-width; NaN where it cannot be estimated.
 
     Args:
         variance: of the mean over seeds.
         freedom: its degrees of freedom.
         checkpoint: a number for each place's checkpoint; every checkpoint has the same places, in the same order.
-        critical: of the family, in standard errors over prompts.
+        critical: of each place, in standard errors over prompts.
     """
     order = np.argsort(checkpoint, kind="stable")
     grid = len(np.unique(checkpoint)), -1 if len(checkpoint) else 0
-    own, df = (values[order].reshape(grid) for values in (variance, np.where(freedom > 0, freedom, np.nan)))
+    each = variance, np.where(freedom > 0, freedom, np.nan), np.broadcast_to(critical, variance.shape)
+    own, df, over_prompts = (values[order].reshape(grid) for values in each)
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.filterwarnings("ignore", r"All-NaN slice|Mean of empty slice")
         middle = np.nanmedian(own, axis=1, keepdims=True)
@@ -182,7 +206,7 @@ def seed_part(variance: Places, freedom: Places, checkpoint: Int[np.ndarray, " p
         expected = middle * special.chdtri(df, share) / special.chdtri(df, 0.5)
         varying = np.maximum((own > expected).sum(axis=1, keepdims=True), 1)
         quantiles = special.stdtrit(df, 1 - (1 - LEVEL) / 2 / np.where(own > middle, varying, 1))
-        part = np.maximum(quantiles, critical) ** 2 * np.fmax(own, middle)
+        part = np.maximum(quantiles, over_prompts) ** 2 * np.fmax(own, middle)
     found = np.empty(len(variance))
     found[order] = part.ravel()
     return found
@@ -200,6 +224,8 @@ def judge_means(found: Estimate) -> Int[np.ndarray, " place"]:
     return np.select([~found.has_gap, beyond, within], [UNDEFINED, MATTERS, SMALL], UNDECIDED)
 
 
-def _signs(n: int) -> Float[np.ndarray, "prompt draw"]:
-    """Rademacher draws, the same on each call."""
-    return np.random.default_rng(SEED).choice(np.array([-1.0, 1.0], np.float32), (n, DRAWS))
+@lru_cache(maxsize=2)
+def _samples(prompts: int) -> Float[np.ndarray, "prompt draw"]:
+    """How often each prompt is in each sample, the same on each call."""
+    random = np.random.default_rng(SEED)
+    return random.multinomial(prompts, np.full(prompts, 1 / prompts), DRAWS).T.astype(np.float32, order="C")

@@ -36,7 +36,7 @@ def test_intervals_are_as_wide_as_they_turn_out(prompts, seeds, runs):
     effect = 0.3 + seeds * random.normal(size=(runs, heads, 1)) + prompts * random.normal(size=(1, heads, n))
     found = estimate(effect * gap, gap)
     of_prompts, of_both = (np.subtract(*interval(found, seeds=scope)[::-1]) / 2 for scope in (False, True))
-    expected = precision(prompts, seeds, n, runs, 1)
+    expected = precision(prompts, seeds, n, runs, 2.0)
     assert np.sqrt(np.mean(of_prompts**2)) == pytest.approx(expected.of_prompts, rel=0.03)
     assert np.sqrt(np.mean(of_both**2)) == pytest.approx(expected.of_both, rel=0.1)
 
@@ -46,22 +46,34 @@ def test_a_detectable_effect_is_detected_four_times_in_five():
         tt_solve_power(nobs=24, alpha=0.05, power=0.8) * np.sqrt(24), rel=1e-3
     )
     random, n, sd = np.random.default_rng(2), 24, 0.05
-    one = precision(sd, float("nan"), n, 1, 100)
+    critical = power.of_places(100, n)
+    one = precision(sd, float("nan"), n, 1, critical)
     drawn = one.detectable + sd * random.normal(size=(20_000, n))
     error = drawn.std(axis=1, ddof=1) / np.sqrt(n)
-    printed = drawn.mean(axis=1) - stats.t.ppf(1 - 0.025 / 100, n - 1) * error > power.DELTA
+    printed = drawn.mean(axis=1) - critical * error > power.DELTA
     assert printed.mean() == pytest.approx(0.8, abs=0.015)
     assert one.of_both != one.of_both, "of one seed nothing is said of others"
 
 
 def test_more_prompts_places_and_seeds():
-    widths = [precision(0.05, 0.02, n, 3, 100) for n in power.PROMPTS]
+    widths = [precision(0.05, 0.02, n, 3, power.of_places(100, n)) for n in power.PROMPTS]
     assert [one.of_prompts for one in widths] == sorted((one.of_prompts for one in widths), reverse=True)
     for one in widths:
         assert one.of_prompts < one.of_both < one.of_all < one.detectable
-    assert precision(0.05, 0.02, 48, 3, 1000).of_all > widths[2].of_all
-    assert precision(0.05, 0.02, 48, 8, 100).of_both < widths[2].of_both
-    assert precision(0.0, 0.0, 48, 3, 100).detectable == power.DELTA
+    assert precision(0.05, 0.02, 48, 3, power.of_places(1000, 48)).of_all > widths[2].of_all
+    assert precision(0.05, 0.02, 48, 8, 4.0).of_both < widths[2].of_both
+    assert precision(0.0, 0.0, 48, 3, 4.0).detectable == power.DELTA
+    assert precision(0.05, 0.02, 12, 3, float("inf")).detectable == float("inf"), "nothing can be decided"
+
+
+def test_places_that_vary_alike_count_as_one():
+    """And a pilot whose effects have heavier tails has larger critical values."""
+    random = np.random.default_rng(4)
+    one, many = (random.standard_normal((places, 96)) for places in (1, 128))
+    alone = power.of_pilot(one, 0, 48)
+    assert power.of_pilot(np.repeat(one, 128, axis=0), 7, 48) == pytest.approx(alone)
+    assert alone < 2.5 < power.of_pilot(many, 7, 48) < power.of_pilot(random.exponential(size=(128, 96)), 7, 48)
+    assert power.of_pilot(many, 7, 48) == pytest.approx(power.of_places(128, 48), rel=0.1)
 
 
 def test_prompts_for_a_change_of_a_win_rate():
@@ -112,7 +124,7 @@ def test_standard_deviations_that_are_given(capsys):
     given = ["--prompt-sd", "0.05", "--seed-sd", "0.02", "--places", "432", "--gap", "0.5", "--gap-sd", "0.45"]
     assert power.main([*given, "--discordant", "0.1"]) == 0
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["48", "1", "0.015", "-", "0.030", "0.087"] in printed
+    assert ["48", "1", "0.015", "-", "0.031", "0.087"] in printed
     assert ["0.500", "0.450", "81", "81-82"] in printed
     assert ["given", "10.0%", "1960", "489", "121"] in printed
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from mi_sweeps.analysis.inference import false_verdicts
 from mi_sweeps.analysis.inference.estimates import estimate, of_means
 from mi_sweeps.analysis.inference.verdicts import (
     DELTA,
     MATTERS,
     SMALL,
     Judged,
-    critical_value,
+    critical_values,
+    critical_values_of,
     judge,
     judge_means,
-    largest,
 )
+from mi_sweeps.analysis.inference.verdicts import _samples as samples
 
 from .worlds import world
 
@@ -25,7 +28,7 @@ HEADS, CHECKPOINTS = 144, 24
 def judged(gain: np.ndarray, gap: np.ndarray, heads: int | None = None, *, seeds: bool | None = None) -> Judged:
     found = estimate(gain, gap)
     checkpoint = np.arange(len(found.n)) // (heads or len(found.n))
-    return judge(found, critical_value(found), checkpoint, seeds=len(gain) > 1 if seeds is None else seeds)
+    return judge(found, critical_values_of(found), checkpoint, seeds=len(gain) > 1 if seeds is None else seeds)
 
 
 @pytest.mark.slow
@@ -34,10 +37,29 @@ def test_of_144_null_heads_at_24_checkpoints_any_matters_in_5_of_100_sweeps():
     random = np.random.default_rng(0)
     gap = 1.0 + 0.5 * random.standard_normal((1, 1, 48))
     wrong = 0
-    for _ in range(400):
+    for _ in range(200):
         noise = random.standard_normal((1, HEADS * CHECKPOINTS, 48), dtype=np.float32)
         wrong += judged(DELTA * gap + 0.3 * noise, np.broadcast_to(gap, noise.shape)).matter().any()
-    assert wrong / 400 <= 0.05
+    assert wrong / 200 <= 0.05
+
+
+@pytest.mark.parametrize("prompts", [12, 48])
+@pytest.mark.parametrize("shape", ["skewed", "some skewed", "heavy tails"])
+def test_nor_by_effects_that_a_few_prompts_make_up(shape, prompts):
+    """100 heads at DELTA. Skewness -2 of all heads, or of a tenth of them either way; or Student's t with 5 degrees."""
+    random = np.random.default_rng(prompts)
+    wrong = 0
+    for _ in range(100):
+        skewed = 1.0 - random.exponential(size=(1, 100, prompts))
+        ways = np.where(np.arange(100) < 10, random.choice([-1.0, 1.0], 100), 0.0)[None, :, None]
+        noise = {
+            "skewed": skewed,
+            "some skewed": np.where(ways, ways * skewed, random.standard_normal(skewed.shape)),
+            "heavy tails": random.standard_t(5, skewed.shape),
+        }[shape]
+        verdict = judged(DELTA + 0.05 * noise, np.ones(noise.shape)).verdict
+        wrong += np.isin(verdict, (MATTERS, SMALL)).any()
+    assert wrong / 100 <= 0.1  # 5% and its error over 100
 
 
 @pytest.mark.parametrize("runs", [2, 3, 5])
@@ -116,21 +138,62 @@ def test_the_simultaneous_interval_and_the_verdict_agree():
     np.testing.assert_array_equal(found.words == "small", small)
 
 
-def test_two_prompts_decide_nothing():
-    gain, gap = world(np.random.default_rng(5), 1, 4, 2, 1.0, gap_spread=0.001, shared=1e-4)
-    assert set(judged(gain, gap).words) == {"undecided"}
+def centred(rows: np.ndarray) -> np.ndarray:
+    return rows - rows.mean(axis=1, keepdims=True)
 
 
 def test_the_critical_value_of_one_place_is_students_and_grows_with_places():
     random = np.random.default_rng(6)
-    one = random.standard_normal((1, 48))
-    many = random.standard_normal((500, 48))
+    one = centred(random.standard_normal((1, 48)))
     n = np.full(500, 48)
-    centred = [rows - rows.mean(axis=1, keepdims=True) for rows in (one, many)]
-    assert largest(centred[0], n[:1]) == pytest.approx(2.01, abs=0.15)
-    assert 3.6 < largest(centred[1], n) < 4.6
+    assert critical_values(one, n[:1]) == pytest.approx(2.01, abs=0.15)
+    many = critical_values(centred(random.standard_normal((500, 48))), n)
+    assert 3.6 < many.min() < many.max() < 5.2
     # What all places share is not counted for each.
-    assert largest(np.repeat(centred[0], 500, axis=0), n) == pytest.approx(largest(centred[0], n[:1]))
+    assert critical_values(np.repeat(one, 500, axis=0), n) == pytest.approx(critical_values(one, n[:1])[0])
+
+
+def test_critical_values_are_those_of_a_plain_bootstrap():
+    """Each sample by itself, with means and variances that skip the prompts that a row lacks."""
+    random = np.random.default_rng(11)
+    rows, n = centred(random.gamma(0.5, size=(70, 24))), np.full(70, 24)
+    rows[3], rows[4, :4], n[4] = 0.0, 0.0, 20
+    rows[4, 4:] -= rows[4, 4:].mean()
+    t = np.array(
+        [
+            [abs(sample.sum()) / np.sqrt(((sample**2).sum() - sample.sum() ** 2 / count) * count / (count - 1))
+             for sample in (row[np.repeat(np.arange(24), times)] for times in samples(24).T.astype(int))]
+            for row, count in zip(np.delete(rows, 3, axis=0), np.delete(n, 3), strict=True)
+        ]
+    )  # fmt: skip
+    own = np.maximum(np.sort(t, axis=1)[:, 1900] / stats.t.ppf(0.975, np.delete(n, 3) - 1), 1.0)
+    common = np.sort((t / own[:, None]).max(axis=0))[1900]
+    found = critical_values(rows, n)
+    np.testing.assert_allclose(np.delete(found, 3), own * common, rtol=2e-3)
+    assert found[3] == pytest.approx(common, rel=2e-3)
+
+
+def test_a_place_whose_effect_is_that_of_one_prompt_is_undecided_and_does_not_hide_the_others():
+    random = np.random.default_rng(12)
+    gap = np.ones((1, 3, 48)) + 0.05 * random.normal(size=(1, 1, 48))
+    gain = np.array([0.8, 0.0, 0.0])[None, :, None] * gap + 0.02 * random.normal(size=gap.shape)
+    gain[0, 2] = np.where(np.arange(48) == 7, 48 * 0.3, 0.0)
+    assert judged(gain, gap).words.tolist() == ["matters", "small", "undecided"]
+
+
+@pytest.mark.parametrize("prompts", [2, 3, 4])
+def test_with_fewer_than_five_prompts_nothing_is_decided(prompts):
+    gain, gap = world(np.random.default_rng(5), 1, 4, prompts, 1.0, gap_spread=0.001, shared=1e-4)
+    assert set(judged(gain, gap).words) == {"undecided"}
+
+
+def test_false_verdicts_can_be_counted_for_the_effects_of_an_output(make_output):
+    output = make_output(corruptions=("first", "second"), steps=(24,), layers=2, heads=2, by_prompt=True)
+    lines = list(false_verdicts.simulations(4, str(output)))
+    assert [line.partition(", ")[2].partition(":")[0] for line in lines] == [
+        f"{corruption}, full, 4 places" for corruption in ("first", "second")
+    ]
+    assert all("with 48 prompts" in line and line.endswith("240 prompts of 12") for line in lines)
 
 
 def test_verdicts_are_the_same_on_each_call():
@@ -156,5 +219,4 @@ def test_a_place_that_few_prompts_have_is_not_tested_and_does_not_hide_the_other
     gain[:, 2, 4:] = np.nan
     found = judged(gain, gap)
     assert found.words.tolist() == ["matters", "small", "undecided"]
-    assert found.critical == judged(gain[:, :2], gap[:, :2]).critical
-    assert np.isnan(found.low[2]) and np.isfinite(found.low[:2]).all()
+    np.testing.assert_array_equal(found.low, [*judged(gain[:, :2], gap[:, :2]).low, np.nan])

@@ -1,0 +1,76 @@
+"""How often a family has a wrong verdict: `python -m mi_sweeps.analysis.planted verdicts`.
+
+Every place recovers exactly DELTA, so that `matters` and `small` are both wrong. What prompts add to that has a planted
+distribution, or it is what the heads of an output folder have: its prompts are then all that there are, so patch many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from ..frames import load
+from .estimates import estimate
+from .families import Family
+from .tables import of_frames
+from .verdicts import DELTA, MATTERS, SMALL, critical_values_of, judge
+
+PROMPTS = (12, 48, 240)
+PLACES = 100
+Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+SHAPES: dict[str, Draw] = {
+    "normal": lambda random, shape: random.standard_normal(shape),
+    "skewness -1": lambda random, shape: (4 - random.gamma(4, size=shape)) / 2,
+    "skewness -2": lambda random, shape: 1 - random.exponential(size=shape),
+    "Student's t, 5 degrees of freedom": lambda random, shape: random.standard_t(5, size=shape),
+}
+
+
+def is_wrong(gain: Float[np.ndarray, "run place prompt"], gap: Float[np.ndarray, "run place prompt"]) -> bool:
+    """Whether any place is said to matter or to be small."""
+    found = estimate(gain, gap)
+    verdict = judge(found, critical_values_of(found), np.zeros(len(found.n), int), seeds=False).verdict
+    return bool(np.isin(verdict, (MATTERS, SMALL)).any())
+
+
+def simulations(draws: int, output: str | None = None) -> Iterator[str]:
+    """The share of families with a wrong verdict, by number of prompts."""
+    if output is not None:
+        yield from _of_output(draws, Path(output))
+        return
+    for name, draw in SHAPES.items():
+        shares = []
+        for prompts in PROMPTS:
+            random, shape = np.random.default_rng(prompts), (1, PLACES, prompts)
+            wrong = [is_wrong(DELTA + 0.05 * draw(random, shape), np.ones(shape)) for _ in range(draws)]
+            shares.append(f"{np.mean(wrong):.3f} with {prompts} prompts")
+        yield f"{PLACES} unrelated heads, {name}: {', '.join(shares)}"
+
+
+def _of_output(draws: int, output: Path) -> Iterator[str]:
+    for (setting, patching, corruption), family in of_frames(load(output)):
+        if (
+            family.site != "z"
+            or family.gain is None
+            or any(job.prompts != family.jobs[0].prompts for job in family.jobs)
+        ):
+            continue
+        gap = _gaps(family)
+        gain = family.gain - (family.estimate.of_run - DELTA)[..., None] * gap
+        shares = []
+        for prompts in PROMPTS:
+            random = np.random.default_rng(prompts)
+            drawn = (random.integers(0, gain.shape[2], prompts) for _ in range(draws))
+            wrong = [is_wrong(gain[..., at], gap[..., at]) for at in drawn]
+            shares.append(f"{np.mean(wrong):.3f} with {prompts} prompts")
+        yield f"{setting}, {corruption}, {patching}, {gain.shape[1]} places: {', '.join(shares)} of {gain.shape[2]}"
+
+
+def _gaps(family: Family) -> Float[np.ndarray, "run place prompt"]:
+    sites = [job.sites[family.site] for job in family.jobs]
+    gaps = np.stack([(one.clean - one.corrupted)[np.isin(one.steps, family.steps)] for one in sites])
+    return gaps.repeat(len(family.places), axis=1)
