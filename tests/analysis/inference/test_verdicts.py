@@ -189,11 +189,13 @@ def test_with_fewer_than_five_prompts_nothing_is_decided(prompts):
 
 def test_false_verdicts_can_be_counted_for_the_effects_of_an_output(make_output):
     output = make_output(corruptions=("first", "second"), steps=(24,), layers=2, heads=2, by_prompt=True)
-    lines = list(false_verdicts.simulations(4, str(output)))
-    assert [line.partition(", ")[2].partition(":")[0] for line in lines] == [
-        f"{corruption}, full, 4 places" for corruption in ("first", "second")
+    lines = [line.partition(": ") for line in false_verdicts.simulations(4, str(output))]
+    assert [what for what, _, _ in lines] == [
+        f"all, {corruption}, full, 4 places, {prompts} of 12 prompts"
+        for corruption in ("first", "second")
+        for prompts in false_verdicts.PROMPTS
     ]
-    assert all("with 48 prompts" in line and line.endswith("240 prompts of 12") for line in lines)
+    assert all(shares.startswith("a wrong verdict 0.") for _, _, shares in lines)
 
 
 def test_verdicts_are_the_same_on_each_call():
