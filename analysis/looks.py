@@ -79,7 +79,7 @@ def of_output(
             for patch in output.patches
             if patch.patch_id in patch_ids
         ]
-        found = [(job, _read(job.patch, damaged)) for job in jobs]
+        found = [(job, read(job.patch, damaged)) for job in jobs]
         # A job that has only just begun may lack its prompts.
         found = [
             one for one in found if all(at.paid.shape[1] == len(one[0].prompts) for at in one[1].values()) and one[1]
@@ -88,7 +88,7 @@ def of_output(
             yield from _of_group(key, found)
 
 
-def _read(patch: Patch, damaged: list[str] | None) -> dict[int, RoleAttention]:
+def read(patch: Patch, damaged: list[str] | None = None) -> dict[int, RoleAttention]:
     """Read all checkpoints of a patch job that have the table."""
     found = {}
     for step in patch.steps():

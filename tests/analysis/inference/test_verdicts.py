@@ -189,13 +189,13 @@ def test_with_fewer_than_five_prompts_nothing_is_decided(prompts):
 
 def test_false_verdicts_can_be_counted_for_the_effects_of_an_output(make_output):
     output = make_output(corruptions=("first", "second"), steps=(24,), layers=2, heads=2, by_prompt=True)
-    lines = [line.partition(": ") for line in false_verdicts.simulations(4, str(output))]
+    lines = [line.rpartition(": ") for line in false_verdicts.simulations(4, str(output))]
     assert [what for what, _, _ in lines] == [
-        f"all, {corruption}, full, 4 places, {prompts} of 12 prompts"
+        f"all, {corruption}, full, 4 places, prompts of 12: {prompts}"
         for corruption in ("first", "second")
         for prompts in false_verdicts.PROMPTS
     ]
-    assert all(shares.startswith("a wrong verdict 0.") for _, _, shares in lines)
+    assert all(shares.startswith("wrong 0.") for _, _, shares in lines)
 
 
 def test_verdicts_are_the_same_on_each_call():
