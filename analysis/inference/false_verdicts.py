@@ -25,7 +25,7 @@ from .verdicts import DELTA, MATTERS, SMALL, critical_values_of, judge
 
 PROMPTS = (12, 48, 240)
 TOLERANCE = 0.005
-"""A tenth of DELTA. A place that one prompt in several hundred changes looks unchanged in most samples."""
+"""A tenth of DELTA. A place that a few of 100 prompts change may look unchanged in a sample."""
 PLACES = 100
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 

@@ -40,6 +40,8 @@ CHUNK = 64
 """Places per block: CHUNK × DRAWS numbers fit into a core's cache."""
 LEAST = 5
 """Prompts. With fewer, a bootstrap has too few distinct samples, and nothing is decided."""
+CONSTANT = 0.005
+"""A row is hopeless if a larger share of samples does not vary: up to four prompts have an effect, the others none."""
 ROUNDING = 1e-6
 """A sample does not vary if its variance is below this share of the variance of all prompts."""
 
@@ -114,11 +116,12 @@ def judge(found: Estimate, critical: Places | float, checkpoint: Int[np.ndarray,
     extra = (
         seed_part(found.seed_variance, found.seed_freedom, checkpoint, critical) if seeds else np.zeros(len(found.n))
     )
-    beyond = {sign: np.abs(d) > np.sqrt(np.square(critical) * found.variance(d) + extra) for sign, d in tested.items()}
     low, high = (np.where(few(found.n), np.nan, end) for end in fieller(found, critical, extra, 1.0))
-    # A gap that differs from zero at its own checkpoint may do so by chance among all checkpoints.
+    squared = np.square(critical)
     with np.errstate(invalid="ignore"):  # infinite times zero
-        gap_differs = np.square(critical) * found.gap_variance < 1
+        beyond = {sign: np.abs(d) > np.sqrt(squared * found.variance(d) + extra) for sign, d in tested.items()}
+        # A gap that differs from zero at its own checkpoint may do so by chance among all checkpoints.
+        gap_differs = squared * found.gap_variance < 1
     more = gap_differs & ((found.recovered > DELTA) & beyond[1.0] | (found.recovered < -DELTA) & beyond[-1.0])
     less = gap_differs & (np.abs(found.recovered) < DELTA) & beyond[1.0] & beyond[-1.0]
     conditions = [~found.has_gap, few(found.n), more, less]
@@ -139,7 +142,8 @@ def critical_values(rows: Float[np.ndarray, "row prompt"], n: Int[np.ndarray, " 
     Prompts are drawn with replacement, the same ones for all rows, and |T| is computed anew in each of DRAWS samples.
     A row whose 95% quantile of |T| is larger than Student's gets a value that is larger by the same ratio (a balanced
     bootstrap: Beran 1988, J. Am. Stat. Assoc. 83). Quantiles of |T| are hardly affected by skewness (Hall 1988, J. R.
-    Stat. Soc. B 50), and a row that is hopeless does not hide the others.
+    Stat. Soc. B 50). A row that is hopeless does not hide the others. One whose |T| has heavy tails beyond that
+    quantile raises the values of all rows.
 
     Args:
         rows: influences of the prompts; they sum to 0 in each row.
@@ -161,7 +165,7 @@ def critical_values(rows: Float[np.ndarray, "row prompt"], n: Int[np.ndarray, " 
         part = slice(start, start + CHUNK)
         t = _studentised(rows[part], n[part], drawn)
         own[part] = np.maximum(np.partition(t, at, axis=1)[:, at] / student[part], 1.0)
-        own[part][n[part] < LEAST] = np.inf
+        own[part][(n[part] < LEAST) | (np.isinf(t).mean(axis=1) > CONSTANT)] = np.inf
         bounded = np.isfinite(own[part])
         if bounded.any():
             np.maximum(most, (t[bounded] / own[part][bounded, None]).max(axis=0), out=most)

@@ -181,6 +181,16 @@ def test_a_place_whose_effect_is_that_of_one_prompt_is_undecided_and_does_not_hi
     assert judged(gain, gap).words.tolist() == ["matters", "small", "undecided"]
 
 
+def test_places_whose_effects_are_in_a_few_prompts_each_do_not_hide_the_others():
+    """Each of the two does not vary in 4% of samples; one or the other in 8%."""
+    random = np.random.default_rng(13)
+    gap = np.ones((1, 4, 48))
+    gain = np.array([0.8, 0.0, 0.0, 0.0])[None, :, None] + 0.02 * random.normal(size=gap.shape)
+    gain[0, 2:] = 0.0
+    gain[0, 2, :3], gain[0, 3, 3:6] = 5.0, -5.0
+    assert judged(gain, gap).words.tolist() == ["matters", "small", "undecided", "undecided"]
+
+
 @pytest.mark.parametrize("prompts", [2, 3, 4])
 def test_with_fewer_than_five_prompts_nothing_is_decided(prompts):
     gain, gap = world(np.random.default_rng(5), 1, 4, prompts, 1.0, gap_spread=0.001, shared=1e-4)
