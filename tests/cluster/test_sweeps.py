@@ -78,19 +78,22 @@ class Sweep:
         """Of all fine-tunes and patch jobs."""
         return [status.attempts for status in planning.make(self.points).statuses]
 
+    def hold(self, *folders: Folder) -> None:
+        """Fine-tunes or patch jobs that have not begun stop at the second checkpoint or table of their attempt."""
+        for folder in folders:
+            (self.marks / folder.path.name).touch()
+
     @contextmanager
     def held(self, *folders: Folder) -> Iterator[list[str]]:
         """The jobs of fine-tunes or patch jobs, each stopped at the second checkpoint or table of its attempt.
 
         They go on when the context ends, so what happens to them happens amid their work, however short that is.
         """
-        marks = [self.marks / folder.path.name for folder in folders]
-        for mark in marks:
-            mark.touch()
+        self.hold(*folders)
         jobs = [self.job(folder.path.name) for folder in folders]
         self.cluster.wait_until(lambda: all(map(self.cluster.stopped, jobs)), SECONDS, f"{jobs} stopped", every=0.2)
-        for mark in marks:
-            mark.unlink()
+        for folder in folders:
+            (self.marks / folder.path.name).unlink()
         stopped = [pid for job in jobs for pid in self.cluster.pids(job)]
         try:
             yield jobs
@@ -277,6 +280,8 @@ def test_what_is_interrupted_goes_on_where_it_was(make_sweep, cluster, tmp_path)
         node = cluster.jobs()[on_dead_node].node
         cluster.down(node)
         sweep.preempt(preempted)
+        # The fine-tunes may be done, and their patch jobs too, before the node is back.
+        sweep.hold(*patches)
     cluster.resume(node)
     fine_tunes = {
         preempted: ["REQUEUED", "REQUEUED", "COMPLETED"],
