@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable, Iterator
 
+from ..errors import UserError
 from .agreement import simulations as agreement
 from .inference import false_verdicts, turnovers
 from .inference import simulations as transitions
@@ -20,11 +21,21 @@ SIMULATIONS: dict[str, tuple[Callable[..., Iterator[str]], int]] = {
     "transformations": (turnovers.simulations, 400),
     "verdicts": (false_verdicts.simulations, 200),
 }
-"""By name, with the default number of draws. `verdicts DRAWS OUTPUT` takes its effects from an output folder."""
+"""By name, with the default number of draws."""
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in SIMULATIONS:
-        sys.exit(f"name one of: {', '.join(SIMULATIONS)}")
-    simulation, usual = SIMULATIONS[sys.argv[1]]
-    for line in simulation(int(sys.argv[2]) if len(sys.argv) > 2 else usual, *sys.argv[3:]):
-        print(line, flush=True)  # noqa: T201
+    parser = argparse.ArgumentParser(
+        prog="python -m mi_sweeps.analysis.planted", description="Simulations with a planted truth."
+    )
+    parser.add_argument("name", choices=SIMULATIONS)
+    parser.add_argument("draws", nargs="?", type=int, help="how many (each simulation has its own default)")
+    parser.add_argument("output", nargs="?", help="verdicts: an output folder whose heads' effects are drawn")
+    options = parser.parse_args()
+    if options.output and options.name != "verdicts":
+        parser.error(f"{options.name} takes no output folder")
+    simulation, usual = SIMULATIONS[options.name]
+    try:
+        for line in simulation(options.draws or usual, *filter(None, [options.output])):
+            print(line, flush=True)  # noqa: T201
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
