@@ -6,7 +6,7 @@ what places have in common is not counted twice. Each place has its own critical
 up most of an effect, |T| has heavier tails than Student's t, and the value is larger.
 
 Seeds are too few to bootstrap: three allow only four distinct sign patterns. Their variance is added in quadrature,
-scaled by Student's t or the family's critical value, whichever is larger. The smallest of many estimated variances is
+scaled by Student's t or the place's critical value, whichever is larger. The smallest of many estimated variances is
 too small by chance. So each is raised to at least the median at its checkpoint, times the place's usual ratio to that
 median at other checkpoints. If k places still vary more than the others, each of them could be wrong on its own, so
 their quantile of t is that at the level 0.05/k (Bonferroni).

@@ -189,7 +189,7 @@ class Cluster:
         return [attempt.state.split()[0] for attempt in self.attempts(*ids)]
 
     def wait_until(
-        self, condition: Callable[[], T], seconds: float = 30, what: str = "the condition", every: float = 0.1
+        self, condition: Callable[[], T], seconds: float = 60, what: str = "the condition", every: float = 0.1
     ) -> T:
         """Waits until something is so, and returns what the condition returned; looks every so many seconds."""
         deadline = time.monotonic() + seconds
@@ -199,7 +199,7 @@ class Cluster:
             time.sleep(every)
         return result
 
-    def wait_for(self, job: str, state: str, seconds: float = 30) -> None:
+    def wait_for(self, job: str, state: str, seconds: float = 60) -> None:
         """Waits until a job or a task of an array is in a state: as squeue has it, or sacct where it has ended."""
 
         def reached() -> bool:

@@ -78,7 +78,7 @@ def test_preempted_jobs_start_again_whether_they_requeue_themselves_or_are_kille
         wait_until_ready(cluster, job)
     high = [cluster.submit("true", "--partition=high", *place) for place in places]
     for job in (*high, *low):
-        cluster.wait_for(job, "COMPLETED", seconds=60)
+        cluster.wait_for(job, "COMPLETED")
     assert [cluster.states(job) for job in low] == [["REQUEUED", "COMPLETED"], ["PREEMPTED", "COMPLETED"]]
 
 
