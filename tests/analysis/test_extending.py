@@ -59,6 +59,7 @@ def run_tests(code: str, *given: Any) -> None:
     test(*given)
 
 
+@pytest.mark.slow
 def test_a_task(
     write: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mini_tokenizer: Any
 ) -> None:

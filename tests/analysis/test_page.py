@@ -73,6 +73,7 @@ def test_the_log_of_a_run_is_a_click_away(sweep, opened, tmp_path, open_page):
     assert elsewhere.inner_text("body") == "it went well"
 
 
+@pytest.mark.slow
 def test_the_audit_of_the_prompts_is_shown_once(sweep, opened):
     audit = {
         "names": ["Tom"],

@@ -219,6 +219,7 @@ def test_pages_of_different_sweeps_are_different_files(tmp_path):
         place(tmp_path, [f"sweep{number}" for number in range(50)])
 
 
+@pytest.mark.slow
 def test_losses_of_batches_are_thinned_and_their_spikes_are_kept(make_output, open_page):
     output = make_output(steps=(0, 24))
     run = next((output / "runs").iterdir())

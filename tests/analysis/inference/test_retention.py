@@ -68,6 +68,7 @@ def test_it_is_of_the_other_task_alone(found):
     assert set(found["step"]) == {ALL_BUT_SAME, WITHOUT}
 
 
+@pytest.mark.slow
 def test_where_nothing_was_learned_all_is_kept(found):
     assert set(at(found, ALL_BUT_SAME)["verdict"]) == {"kept"}
     assert len(at(found, ALL_BUT_SAME)) == 16
@@ -76,6 +77,7 @@ def test_where_nothing_was_learned_all_is_kept(found):
     assert rate["low"] < 0 < rate["high"]
 
 
+@pytest.mark.slow
 def test_a_head_that_writes_nothing_any_more_is_lost(found):
     heads = at(found, WITHOUT).set_index(["layer", "head"])
     assert heads.loc[HEAD, "verdict"] == "lost"
@@ -83,6 +85,7 @@ def test_a_head_that_writes_nothing_any_more_is_lost(found):
     assert heads.loc[HEAD, "before"] > 0.5
 
 
+@pytest.mark.slow
 def test_win_rates_are_those_of_each_prompt(output, found):
     """As the model itself answers them."""
     (run,) = api.open(output).runs["run_id"]
@@ -100,6 +103,7 @@ def test_win_rates_are_those_of_each_prompt(output, found):
     assert rate["verdict"] == ("lost" if rate["difference"] < -0.1 else "kept")
 
 
+@pytest.mark.slow
 def test_it_is_exported_and_read_from_python(output, found, tmp_path):
     files = export(output, tmp_path)
     kept = pd.read_parquet(next(file for file in files if file.stem == "retention"))
@@ -107,6 +111,7 @@ def test_it_is_exported_and_read_from_python(output, found, tmp_path):
     pd.testing.assert_frame_equal(api.open(output).retention, found)
 
 
+@pytest.mark.slow
 def test_few_prompts_keep_nothing(output):
     """For want of a difference nothing is kept: of six prompts, not even where nothing changed."""
     from mi_sweeps.analysis.inference.families import jobs
