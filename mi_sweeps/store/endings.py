@@ -34,6 +34,21 @@ class Busy(Exception):
     """Another process is working on this folder."""
 
 
+def hidden_stop(error: BaseException) -> BaseException | None:
+    """Returns the order to stop that an error hides, as when a library's `finally` fails while the order passes
+    through it; None if there is none."""
+    chain, seen = [error], set[int]()
+    while chain:
+        one = chain.pop()
+        if isinstance(one, (Cancelled, Interrupted, KeyboardInterrupt)):
+            return one
+        seen.add(id(one))
+        chain += [
+            before for before in (one.__cause__, one.__context__) if before is not None and id(before) not in seen
+        ]
+    return None
+
+
 def describe(error: BaseException) -> str:
     """Formats an error as the one line that a user reads before the traceback."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -30,7 +30,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mi_sweeps.errors import UserError
-from mi_sweeps.store.endings import Busy, Cancelled, Diverged, Interrupted, Superseded, describe, failure_of
+from mi_sweeps.store.endings import (
+    Busy,
+    Cancelled,
+    Diverged,
+    Interrupted,
+    Superseded,
+    describe,
+    failure_of,
+    hidden_stop,
+)
 from mi_sweeps.store.files import clear_partial, names, read_json, write_json
 from mi_sweeps.store.logs import logging_to
 from mi_sweeps.store.status import Failure, State, Status, is_sound, now
@@ -152,8 +161,14 @@ class Folder:
                 # Within: a signal that comes as soon as the status says `running` must change it.
                 self._write(running)
                 self.error_file.unlink(missing_ok=True)
-                yield check
-                check()
+                try:
+                    yield check
+                    check()
+                except Exception as error:
+                    # A library's clean-up failed while a signal stopped this: not a failure of the work.
+                    if stop := hidden_stop(error):
+                        raise stop from None
+                    raise
             except Diverged as result:
                 self._finish(running, begun, "done", None, diverged=result.step)
                 return

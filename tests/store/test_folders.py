@@ -145,6 +145,24 @@ def test_success_after_failure_clears_the_error(folder: Folder) -> None:
     assert not folder.error_file.exists()
 
 
+@pytest.mark.parametrize(
+    ("stop", "state"),
+    [(Cancelled, "cancelled"), (KeyboardInterrupt, "cancelled"), (Interrupted, "interrupted"), (ValueError, "failed")],
+)
+def test_a_stop_is_one_even_if_a_library_hides_it(folder, stop, state):
+    """As OmegaConf does, whose clean-up may fail while a stop passes through it, and which words errors anew."""
+    with pytest.raises(TypeError if stop is ValueError else stop), folder.claim(), folder.attempt():
+        try:
+            try:
+                raise stop
+            finally:
+                raise AttributeError("half made")
+        except AttributeError:
+            raise TypeError("worded anew") from None
+    assert folder.status().state == state
+    assert folder.error_file.exists() == (state == "failed")
+
+
 @pytest.mark.parametrize("error", [Cancelled(), KeyboardInterrupt()])
 def test_being_stopped_is_no_failure(folder: Folder, error: BaseException) -> None:
     with pytest.raises(type(error)), folder.claim(), folder.attempt():
