@@ -124,7 +124,7 @@ def _gaps(family: Family) -> Float[np.ndarray, "run place prompt"]:
 def _changes(steps: Mapping[int, looks.RoleAttention]) -> Float[np.ndarray, "place prompt"]:
     """Changes of attention from the end of clean prompts between the first and the last checkpoint, less their mean."""
     first, last = steps[min(steps)], steps[max(steps)]
-    places = last.index.to_frame(index=False)
-    rows = np.flatnonzero((places["side"] == "clean") & (places["query"] == "end"))
-    change = last.paid[rows] - first.paid[first.index.get_indexer(last.index[rows])]
+    shared = last.index.intersection(first.index)
+    shared = shared[(shared.get_level_values("side") == "clean") & (shared.get_level_values("query") == "end")]
+    change = last.paid[last.index.get_indexer(shared)] - first.paid[first.index.get_indexer(shared)]
     return change - np.nanmean(change, axis=1, keepdims=True)
